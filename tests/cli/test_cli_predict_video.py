@@ -72,6 +72,7 @@ def test_only_live_views_import_rich(tiny_model: Path, clip: Path) -> None:
         "a.h264",
         "http://host/a.mpd",
         "rtsp://host/live",
+        "TCP://host:5000",
         "http://host/a.mp4?x=1",
         "0",
         "12",

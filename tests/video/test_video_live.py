@@ -14,6 +14,7 @@ import pytest
 
 from connection_maker import serving_connections
 from mien.core.errors import InputError
+from mien.core.web import is_camera, is_stream
 from mien.video import live, reader
 from mien.video.analysis import open_frames
 from mien.video.frames import BrokenVideo, VideoFrame, Window
@@ -21,8 +22,6 @@ from mien.video.live import (
     LiveStream,
     camera_frames,
     connect,
-    is_camera,
-    is_stream,
     stream_frames,
 )
 from mien.video.reader import read_video

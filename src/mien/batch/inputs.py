@@ -158,19 +158,7 @@ def _join(folder: str, name: str) -> str:
 class RecognizerOptions:
     """Options of a recognizer, which can be pickled to other processes and machines.
 
-    Attributes:
-        model: a bundled model's name, or a model's folder.
-        detector: the detector's name.
-        detector_weights: a file with YuNet's weights, or None.
-        offline: never download a detector's weights.
-        threads: the network's threads, or None for all cores.
-        min_face: ignore faces whose shorter side is smaller, in pixels.
-        max_faces: keep at most this many faces of an image, or None for all.
-        align: level the eyes: "auto", "on" or "off".
-        thorough: always search for small faces, not only if a first pass finds some.
-        labels: labels that the scores follow, "people" or "fer2013", or None for the model's
-            default.
-        tta: average over shifted and mirrored views of each face.
+    Attributes as the arguments of `mien.load`, and ``detector_weights``, a file for YuNet.
     """
 
     model: str

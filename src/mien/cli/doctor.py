@@ -14,7 +14,6 @@ import os
 import platform
 import re
 import shlex
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
@@ -229,26 +228,14 @@ def _check_model(name: str, folder: Path, *, required: bool) -> Finding:
         manifest = load_manifest(folder, labels=None)
         detail = f"{manifest.version}, {manifest.file.size_bytes / 1e6:.1f} MB, hash matches"
         if required:
-            detail += f", reads a face in {1000 * _time_face(folder):.1f} ms"
+            from mien.inference.classifier import time_model
+
+            timing = time_model(folder, threads=usable_cores(), batch_size=1, seconds=0)
+            detail += f", reads a face in {timing.median:.1f} ms"
         return Finding("models", name, "ok", detail)
     except MienError as error:
         fix = _reinstall_model() if _PACKAGE in folder.parents else _EXPORT
         return Finding("models", name, "bad" if required else "-", _error_line(error), fix)
-
-
-def _time_face(folder: Path) -> float:
-    """Return the seconds that a model takes to classify a face."""
-    import numpy as np
-
-    from mien.core.images import FACE_SIZE
-    from mien.inference.classifier import Classifier
-
-    classifier = Classifier.open(folder, labels=None)
-    face = np.full((1, FACE_SIZE, FACE_SIZE), 128, np.uint8)
-    classifier.classify(face)  # the first run is slower
-    started = time.perf_counter()
-    classifier.classify(face)
-    return time.perf_counter() - started
 
 
 def _reinstall_model() -> str:

@@ -37,6 +37,7 @@ from mien.core.errors import (
     UsageError,
 )
 from mien.core.formats import json_text, table_text
+from mien.core.models import EXPLANATION_METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 SCHEMA = "mien-explanation/1"
 """Name and version of the JSON."""
 
-_METHODS = ("occlusion", "gradcam")  # as in mien.inference.explain, which is slow to import
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 # Lists of numbers in indented JSON, put on one line to keep heat maps readable. Newlines inside
@@ -97,8 +97,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add_force_option(parser)
     add(
         "--method",
-        choices=_METHODS,
-        default=_METHODS[0],
+        choices=EXPLANATION_METHODS,
+        default=EXPLANATION_METHODS[0],
         help="explained below (default: %(default)s)",
     )
     add(

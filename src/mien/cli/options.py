@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mien.batch.inputs import RecognizerOptions
 from mien.core.errors import ModelError
 from mien.core.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from mien.core.models import DEFAULT_MODEL, READINGS, find_model
+from mien.core.models import DEFAULT_MODEL, DETECTORS, READINGS, find_model
 
 if TYPE_CHECKING:
     from mien.data.class_folder import FaceDecoder
@@ -30,9 +30,6 @@ MAX_BATCH_SIZE = 65536
 """Upper limit of faces per batch; memory grows with the batch."""
 
 THREADS_HELP = "threads of the network (default: all cores)"
-
-DETECTORS: tuple[str, ...] = ("auto", "yunet", "libface", "haar", "none")
-"""The same as in `mien.inference.detectors`, which is slow to import."""
 
 ENVIRONMENT_VARIABLES: Mapping[str, str] = {
     "MIEN_MODEL": "--model of predict, explain, serve, evaluate and doctor",

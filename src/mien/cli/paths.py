@@ -33,7 +33,7 @@ from mien.core.errors import InputError, UsageError
 from mien.core.file_types import IMAGE_SUFFIXES, PLAYLIST_SUFFIXES, VIDEO_SUFFIXES
 from mien.core.files import SOFTWARE
 from mien.core.models import MANIFEST_NAME, bundled_models
-from mien.core.web import is_web_address, redact_address
+from mien.core.web import is_camera, is_stream, is_web_address, redact_address
 
 STDIN = "-"
 """Stands for one image on standard input."""
@@ -43,9 +43,6 @@ UrlReader = Callable[[str], Input]
 
 _MAX_LISTED_SUFFIXES = 6
 _HEIC_SUFFIXES = (".heic", ".heif", ".hif")
-_STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt")
-# The same as in `mien.video.live.is_camera`, which imports OpenCV.
-_CAMERA = re.compile(r"[+-]?\d{1,18}")
 
 
 # ---------------------------------------------------------------- images
@@ -183,7 +180,7 @@ def is_input(argument: str) -> bool:
         argument == STDIN
         or _is_data_uri(argument)
         or "://" in argument
-        or _CAMERA.fullmatch(argument) is not None
+        or is_camera(argument)
         or argument.lower().endswith((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
         or os.path.lexists(argument)
         or (is_pattern(argument) and bool(glob.glob(argument, recursive=True)))  # noqa: PTH207
@@ -309,8 +306,8 @@ def find_videos(arguments: Sequence[str], *, all_videos: bool, quiet: bool) -> l
 def is_video(argument: str) -> bool:
     """Return True if an argument is a video file, a stream's address or a camera, by its name."""
     if "://" in argument:
-        return _is_video_address(argument)
-    if _CAMERA.fullmatch(argument):
+        return is_stream(argument) and _is_video_address(argument)
+    if is_camera(argument):
         return not os.path.lexists(argument)
     return argument.lower().endswith(VIDEO_SUFFIXES) and not is_folder(argument)
 
@@ -320,10 +317,8 @@ def _is_video_address(address: str) -> bool:
         parts = urlsplit(address)
     except ValueError:
         return False
-    if parts.scheme in _STREAM_SCHEMES:
-        return True
     suffix = PurePosixPath(parts.path).suffix.lower()
-    return parts.scheme in ("http", "https") and suffix in (*VIDEO_SUFFIXES, *PLAYLIST_SUFFIXES)
+    return not is_web_address(address) or suffix in (*VIDEO_SUFFIXES, *PLAYLIST_SUFFIXES)
 
 
 def _expand_videos(argument: str, *, all_videos: bool) -> tuple[list[Input], str | None]:

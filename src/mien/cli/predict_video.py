@@ -37,7 +37,7 @@ from mien.core.formats import csv_text, json_text
 from mien.core.images import write_picture
 from mien.core.progress import Progress
 from mien.core.results import Result
-from mien.core.web import redact_address
+from mien.core.web import is_camera, is_stream, redact_address
 from mien.inference.recognizer import Recognizer
 from mien.video.analysis import (
     AnalyzedFrame,
@@ -48,7 +48,7 @@ from mien.video.analysis import (
 )
 from mien.video.charts import draw_comparison
 from mien.video.frames import Window, parse_span, parse_time
-from mien.video.live import LiveStream, connect, is_camera, is_stream
+from mien.video.live import LiveStream, connect
 from mien.video.reader import VideoInfo, probe
 from mien.video.summary import EventTable, Marker, comparison_columns, event_columns, read_markers
 from mien.video.tracker import Baseline, Smoother, neutral_scores, track_memory

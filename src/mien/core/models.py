@@ -1,4 +1,4 @@
-"""Finding models: bundled models by name, others by folder."""
+"""Finding models: bundled models by name, others by folder; and names of what works with them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ MODEL_NAME = "model.onnx"
 READINGS: tuple[str, ...] = ("people", "fer2013", "own")
 """Labels that scores can follow: the share of FER+'s ten annotators who would name an emotion, the
 labels of FER-2013, or the labels of a user's own data."""
+
+DETECTORS: tuple[str, ...] = ("auto", "yunet", "libface", "haar", "none")
+"""The names of face detectors; see `mien.load_detector`."""
+
+EXPLANATION_METHODS: tuple[str, ...] = ("occlusion", "gradcam")
+"""Methods of `mien.Recognizer.explain`; the first is the default."""
 
 _MODELS_FOLDER = Path(__file__).resolve().parent.parent / "models"
 

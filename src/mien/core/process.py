@@ -11,25 +11,15 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO, cast
+from typing import TextIO
 
 
 # ---------------------------------------------------------------- standard streams
 # A stream that was closed when the process started is None in Python: ``>&-`` in a script,
 # ``pythonw``, a windowed PyInstaller program. Output to it is discarded.
-class _NullStream(io.TextIOBase):
-    """A stream that discards its output."""
-
-    def write(self, text: str) -> int:
-        """Discard a text."""
-        return len(text)
-
-
 def stderr() -> TextIO:
-    """Return stderr, or a stream that discards its output if stderr is closed."""
-    if sys.stderr is None or sys.stderr.closed:
-        return cast(TextIO, _NullStream())
-    return sys.stderr
+    """Return stderr, or a stream that leads nowhere if stderr is closed."""
+    return io.StringIO() if sys.stderr is None or sys.stderr.closed else sys.stderr
 
 
 def open_closed_streams() -> None:

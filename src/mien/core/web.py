@@ -1,4 +1,4 @@
-"""Web addresses, and downloads from them: hosts, redirects, time, bytes and content are checked.
+"""Addresses, and downloads from the web: hosts, redirects, time, bytes and content are checked.
 
 Modules that only parse addresses import it too, so ssl, http and urllib3 are imported on use.
 """
@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urljoin, urlsplit
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _PORTS = {"http": 80, "https": 443}
 # Characters of a path or query that are not percent-encoded, "%" included.
 _SAFE = "%/?:@!$&'()*+,;=~-._[]"
+_STREAM = re.compile(r"(https?|rtmps?|rtsps?|rtp|srt|tcp|udp)://.+", re.I)
 _SECRET = re.compile(r"token|secret|sig(nature)?$|passw|credential|api_?key|^key$|auth", re.I)
 
 
@@ -78,6 +81,18 @@ class WebAddress:
 def is_web_address(text: str) -> bool:
     """Return True if a text begins as an http(s) address, valid or not."""
     return text.lower().startswith(("http://", "https://"))
+
+
+def is_camera(source: str | Path | int) -> bool:
+    """Return True for a camera's number, whether or not such a camera exists."""
+    if isinstance(source, str):
+        return re.fullmatch(r"[+-]?\d{1,18}", source) is not None
+    return isinstance(source, Integral) and not isinstance(source, bool)
+
+
+def is_stream(source: str | Path | int) -> bool:
+    """Return True for an address that can be played while it is received."""
+    return isinstance(source, str) and _STREAM.fullmatch(source) is not None
 
 
 def parse_web_address(url: str) -> WebAddress:

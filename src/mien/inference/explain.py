@@ -21,6 +21,7 @@ from mien.core.emotions import match_label
 from mien.core.errors import MienError, ModelError, UsageError, expected_one_of
 from mien.core.images import FACE_SIZE, ImageSource, load_image, source_name, standard_face
 from mien.core.manifest import OUTPUT_CONTRACT
+from mien.core.models import EXPLANATION_METHODS as METHODS
 from mien.core.progress import track
 from mien.core.results import SCORE_DIGITS, Face, Result
 from mien.inference.classifier import BATCH_SIZE, Classifier
@@ -28,9 +29,6 @@ from mien.inference.detectors import crop_scale_of
 from mien.inference.onnx_model import Node, OnnxGraph, read_onnx
 from mien.inference.preprocess import FaceBatch, check_images, face_crop
 from mien.inference.recognizer import Recognizer, raise_for_status
-
-METHODS: tuple[str, ...] = ("occlusion", "gradcam")
-"""Explanation methods; the first is the default."""
 
 _HEAT_DIGITS = 3
 _PARTS = {"upper": 22, "middle": 33, "lower": FACE_SIZE}

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import numpy.typing as npt
 
 from mien.core.checks import check_type
 from mien.core.errors import InputError, PrivateAddressError
-from mien.core.web import is_web_address, redact_address
+from mien.core.web import is_camera, is_stream, is_web_address, redact_address
 from mien.video import reader
 from mien.video.frames import (
     BrokenVideo,
@@ -42,28 +40,12 @@ from mien.video.reader import (
 
 RECONNECT_TIMEOUT_S = 30.0  # time limit for reconnecting to a lost stream
 
-_PROTOCOLS = ("http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp")
-_ADDRESS = re.compile(r"([a-z]+)://.+", re.IGNORECASE)
-_NUMBER = re.compile(r"[+-]?\d{1,18}")
 # OpenCV interprets higher numbers as a choice of backend, and crashes on some.
 _MAX_CAMERAS = 100
 _FIRST_DELAY_S = 0.5
 _MAX_DELAY_S = 8.0
 
 _log = logging.getLogger(__name__)
-
-
-def is_camera(source: str | Path | int) -> bool:
-    """Return True for a camera's number, whether or not such a camera exists."""
-    if isinstance(source, str):
-        return _NUMBER.fullmatch(source) is not None
-    return isinstance(source, Integral) and not isinstance(source, bool)
-
-
-def is_stream(source: str | Path | int) -> bool:
-    """Return True for an address that can be played while it is received."""
-    match = _ADDRESS.fullmatch(source) if isinstance(source, str) else None
-    return match is not None and match[1].lower() in _PROTOCOLS
 
 
 # ---------------------------------------------------------------- streams

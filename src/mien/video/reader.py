@@ -21,7 +21,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
-from mien.core.errors import InputError, MissingExtra, UnreadableImage
+from mien.core.errors import InputError, MissingExtra, UnreadableImage, error_reason
 from mien.core.images import MAX_PIXELS
 from mien.core.web import is_web_address, redact_address
 from mien.video.frames import (
@@ -167,8 +167,7 @@ def reason_of(error: BaseException) -> str:
     """Return the reason for an error of the operating system or FFmpeg, in a few words."""
     if is_timeout(error):
         return f"no data for {READ_TIMEOUT_S:g} s"
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())
+    return " ".join(error_reason(error).split())
 
 
 def _open_error(name: str, error: Exception) -> InputError:

@@ -11,10 +11,8 @@ import numpy.typing as npt
 
 from mien.core.checks import check_type
 from mien.core.errors import UsageError, expected_one_of
+from mien.core.models import DETECTORS
 from mien.core.results import Box
-
-DETECTORS: tuple[str, ...] = ("auto", "yunet", "libface", "haar", "none")
-"""The names that `load_detector` accepts."""
 
 DETECTION_SIDE = 640
 """Images with a longer side than this are scaled down to it for detection."""
