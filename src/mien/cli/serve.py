@@ -13,9 +13,9 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -98,15 +98,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_recognizer_options(parser, crops="where each image is a face crop")
     add_face_options(parser)
     limits = parser.add_argument_group("limits")
-    for option, field, parse, metavar, text in _LIMITS:
-        default = getattr(Limits, field, None)  # that of workers depends on the machine
-        if parse is _pixels:
-            default = f"{Limits.max_pixels / 1e6:g}"
-        shown = "one per core, at most 4" if default is None else "%(default)s"
-        help_text = f"{text} (default: {shown})"
-        limits.add_argument(
-            option, dest=field, type=parse, default=default, metavar=metavar, help=help_text
-        )
+    for limit in fields(Limits):
+        _add_limit(limits, limit)
     add = parser.add_argument_group("access").add_argument
     add(
         "--token-file",
@@ -138,50 +131,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_limit(group: argparse._ArgumentGroup, limit: Field[Any]) -> None:
+    """Add the option of a field of `Limits`."""
+    option, parse, metavar = limit.name, integer(), "N"
+    default = None if limit.default is MISSING else limit.default
+    if option.endswith("_seconds"):
+        option, parse, metavar = option.replace("_seconds", "_timeout"), _SECONDS, "S"
+    elif option == "max_pixels":
+        option, parse, default = "max_megapixels", _pixels, f"{limit.default / 1e6:g}"
+    shown = "one per core, at most 4" if default is None else "%(default)s"
+    group.add_argument(
+        f"--{option.replace('_', '-')}",
+        dest=limit.name,
+        type=parse,
+        default=default,
+        metavar=metavar,
+        help=f"{limit.metadata['help']} (default: {shown})",
+    )
+
+
 _SECONDS = number(0, 1e6, above=True)
 _MEGAPIXELS = number(0, 150, above=True)
 
 
 def _pixels(megapixels: str) -> int:
     return max(1, round(_MEGAPIXELS(megapixels) * 1e6))
-
-
-_LIMITS: Sequence[tuple[str, str, Callable[[str], Any], str, str]] = (
-    ("--max-bytes", "max_bytes", integer(), "N", "refuse images of more bytes"),
-    (
-        *("--max-megapixels", "max_pixels", _pixels, "N"),
-        "refuse images, and videos with frames, of more pixels, at most 150",
-    ),
-    ("--workers", "workers", integer(), "N", "images analyzed at the same time"),
-    (
-        *("--max-waiting", "max_waiting", integer(), "N"),
-        "images that may be uploading or queued in addition, before one is refused",
-    ),
-    (
-        *("--upload-timeout", "upload_seconds", _SECONDS, "S"),
-        "refuse images that take longer to arrive, in seconds",
-    ),
-    (
-        *("--analysis-timeout", "analysis_seconds", _SECONDS, "S"),
-        "abandon images that take longer, in seconds",
-    ),
-    (
-        *("--max-connections", "max_connections", integer(), "N"),
-        "open connections; a further one replaces the one idle for longest",
-    ),
-    ("--max-streams", "max_streams", integer(), "N", "streams of live frames at the same time"),
-    (
-        *("--stream-timeout", "stream_seconds", _SECONDS, "S"),
-        "close streams without a frame for this time, in seconds",
-    ),
-    ("--max-videos", "max_videos", integer(), "N", "videos uploading or analyzed at the same time"),
-    ("--max-video-bytes", "max_video_bytes", integer(), "N", "refuse videos of more bytes"),
-    (
-        *("--video-timeout", "video_seconds", _SECONDS, "S"),
-        "abandon videos that take longer, including their upload, in seconds",
-    ),
-)
-"""Option, field of `Limits`, type, metavar and help."""
 
 
 def _access(args: argparse.Namespace) -> Access:
@@ -258,8 +232,8 @@ def _listen_and_serve(
     )
 
     check_processes(args.processes)
-    values = {field: getattr(args, field) for _, field, *_ in _LIMITS}
-    limits = Limits(**{field: value for field, value in values.items() if value is not None})
+    values = {limit.name: getattr(args, limit.name) for limit in fields(Limits)}
+    limits = Limits(**{name: value for name, value in values.items() if value is not None})
     limits = replace(limits, max_connections=raise_file_limit(limits.max_connections))
     options = recognizer_options(args)
     if options.threads is None:

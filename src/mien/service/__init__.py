@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from mien.core.errors import MissingExtra, UsageError
 from mien.core.process import usable_cores
@@ -23,62 +23,57 @@ def default_workers() -> int:
     return min(4, usable_cores())
 
 
+def _limit(default: float | None, low: float, high: float, text: str) -> Any:
+    """Declare a limit: its default, its range, and the help of its option of ``mien serve``."""
+    metadata = {"range": (low, high), "help": text}
+    if default is None:
+        return field(default_factory=default_workers, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
 @dataclass(frozen=True)
 class Limits:
     """Limits of the service; with several processes, of each of them.
 
-    Attributes:
-        max_bytes: size of an image in bytes; larger uploads are cut off.
-        max_pixels: size of an image or a video frame in pixels. Larger ones are not decoded: a
-            small file can hold very many pixels, each of which takes up to 30 bytes to decode.
-        workers: images analyzed at the same time.
-        max_waiting: images that may be uploading or queued in addition; further ones get 503.
-        upload_seconds: time for an image's body to arrive.
-        analysis_seconds: time for the analysis of an image, which is then abandoned.
-        max_connections: open connections; a further one replaces the one idle for longest.
-        max_streams: WebSocket streams at the same time; further ones get 503.
-        stream_seconds: time without a frame after which a stream is closed.
-        max_videos: videos uploading or analyzed at the same time; further ones get 503.
-        max_video_bytes: size of a video in bytes; it is written to an unnamed temporary file.
-        video_seconds: time from a video's first byte to its last event.
+    Requests for which there is no room get 503.
 
     Raises:
         UsageError: if a limit is out of range.
     """
 
-    max_bytes: int = 20_000_000
-    max_pixels: int = 50_000_000
-    workers: int = field(default_factory=default_workers)
-    max_waiting: int = 32
-    upload_seconds: float = 30
-    analysis_seconds: float = 60
-    max_connections: int = 1000
-    max_streams: int = 16
-    stream_seconds: float = 60
-    max_videos: int = 1
-    max_video_bytes: int = 200_000_000
-    video_seconds: float = 600
+    max_bytes: int = _limit(20_000_000, 1, 1_000_000_000, "refuse images of more bytes")
+    # A small file can hold very many pixels, each of which takes up to 30 bytes to decode.
+    max_pixels: int = _limit(
+        *(50_000_000, 1, 150_000_000),  # `mien.core.images.MAX_PIXELS`
+        "refuse images, and videos with frames, of more pixels, at most 150",
+    )
+    workers: int = _limit(None, 1, 10_000, "images analyzed at the same time")
+    max_waiting: int = _limit(
+        *(32, 0, 10_000),
+        "images that may be uploading or queued in addition, before one is refused",
+    )
+    upload_seconds: float = _limit(
+        30, 1e-3, 1e6, "refuse images that take longer to arrive, in seconds"
+    )
+    analysis_seconds: float = _limit(60, 1e-3, 1e6, "abandon images that take longer, in seconds")
+    max_connections: int = _limit(
+        1000, 1, 100_000, "open connections; a further one replaces the one idle for longest"
+    )
+    max_streams: int = _limit(16, 0, 10_000, "streams of live frames at the same time")
+    stream_seconds: float = _limit(
+        60, 1e-3, 1e6, "close streams without a frame for this time, in seconds"
+    )
+    max_videos: int = _limit(1, 0, 1000, "videos uploading or analyzed at the same time")
+    # A video is written to an unnamed temporary file.
+    max_video_bytes: int = _limit(200_000_000, 1, 100_000_000_000, "refuse videos of more bytes")
+    video_seconds: float = _limit(
+        *(600, 1e-3, 1e6),
+        "abandon videos that take longer, including their upload, in seconds",
+    )
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
+        for limit in fields(self):
+            value, (low, high) = getattr(self, limit.name), limit.metadata["range"]
             if not low <= value <= high:  # also if it is NaN
-                raise UsageError(f"expected {name} from {low:,} to {high:,}, got {value:,}")
-
-
-_SECONDS = (1e-3, 1e6)
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "max_bytes": (1, 1_000_000_000),
-    "max_pixels": (1, 150_000_000),  # `mien.core.images.MAX_PIXELS`
-    "workers": (1, 10_000),
-    "max_waiting": (0, 10_000),
-    "upload_seconds": _SECONDS,
-    "analysis_seconds": _SECONDS,
-    "max_connections": (1, 100_000),
-    "max_streams": (0, 10_000),
-    "stream_seconds": _SECONDS,
-    "max_videos": (0, 1000),
-    "max_video_bytes": (1, 100_000_000_000),
-    "video_seconds": _SECONDS,
-}
+                raise UsageError(f"expected {limit.name} from {low:,} to {high:,}, got {value:,}")
