@@ -25,7 +25,7 @@ from mien.batch.journal import (
     read_index,
     record_file,
 )
-from mien.batch.tables import FORMATS, ParquetFormat, result_format
+from mien.batch.tables import FORMATS, result_format
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, OutputError, UsageError
 from mien.core.files import LOCK_NAME
@@ -512,7 +512,7 @@ def test_clashing_class_names_keep_column_types(tmp_path: Path) -> None:
     scores = {"status": 0.5, "x": 0.3, "emotion": 0.2}
     face = Face(0, Box(1, 2, 5, 6), 0.9, "status", 0.5, False, scores, Quality(5, 0.0))
     model = ModelInfo("own", "1.0.0", "ab" * 32)
-    form = ParquetFormat(tuple(scores), model)
+    form = result_format("parquet", tuple(scores), model)
     with form.open(tmp_path / "whole.parquet") as write_rows:
         write_rows(form.rows(Result("a.jpg", "ok", model, 9, 9, (face,))))
     (row,) = pq.read_table(tmp_path / "whole.parquet").to_pylist()

@@ -62,13 +62,13 @@ def result_format(
         UsageError: if the format is unknown.
     """
     if name == "jsonl":
-        return JsonLines(labels, **scores)
+        return _JsonLines(labels, **scores)
     if name in DELIMITERS:
         return CsvFormat(labels, name, **scores)
     if name == "xlsx":
-        return ExcelFormat(labels, **scores)
+        return _ExcelFormat(labels, **scores)
     if name == "parquet":
-        return ParquetFormat(labels, model, **scores)
+        return _ParquetFormat(labels, model, **scores)
     raise UsageError(f"expected a format of {', '.join(FORMATS)}, got {name!r}")
 
 
@@ -119,26 +119,23 @@ class TextFormat(ResultFormat):
 
     @contextmanager
     def open(self, path: Path) -> Iterator[WriteRows]:
-        """Open a new file; the function appends rows to it."""
+        """Open a new file; the function appends lines to it."""
         # Surrogates in file names that are not UTF-8 become JSON escapes.
         with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(self.header)
             yield lambda rows: file.write(self.text(rows))
 
 
-class JsonLines(TextFormat):
+class _JsonLines(TextFormat):
     """One JSON object per result."""
 
     def rows(self, result: Result) -> list[Row]:
-        """Return the result as a JSON object."""
         return [result.to_dict()]
 
     def text(self, rows: Iterable[Row]) -> str:
-        """Return rows as lines."""
         return "".join(json_text(row, indent=None) + "\n" for row in rows)
 
     def read(self, path: Path) -> Iterator[Row]:
-        """Yield the rows of a file."""
         with path.open(encoding="utf-8") as file:
             yield from map(json.loads, file)
 
@@ -156,13 +153,16 @@ class CsvFormat(TextFormat):
         return csv_text(rows, self.columns, header=False, delimiter=self._delimiter)
 
     def read(self, path: Path) -> Iterator[Row]:
-        """Yield the rows of a file."""
+        """Yield the rows of a file, all of them texts."""
         with path.open(encoding="utf-8", newline="") as file:
             yield from csv.DictReader(file, delimiter=self._delimiter)
 
 
-class ParquetFormat(ResultFormat):
-    """Parquet, with the model in its metadata; raises MissingExtra if pyarrow is not installed."""
+class _ParquetFormat(ResultFormat):
+    """Parquet, with the model in its metadata, in groups of `ROW_GROUP_ROWS`.
+
+    Raises MissingExtra if pyarrow is not installed.
+    """
 
     def __init__(
         self, labels: Sequence[str], model: ModelInfo | None = None, **scores: bool
@@ -173,12 +173,10 @@ class ParquetFormat(ResultFormat):
         self._schema = self._make_schema(model)
 
     def rows(self, result: Result) -> list[Row]:
-        """Return the rows of a result, with names in UTF-8."""
         return [utf8_row(row) for row in super().rows(result)]
 
     @contextmanager
     def open(self, path: Path) -> Iterator[WriteRows]:
-        """Open a new file; the function appends rows to it, in groups of `ROW_GROUP_ROWS`."""
         rows: list[Row] = []
         tables: list[Any] = []
 
@@ -205,7 +203,6 @@ class ParquetFormat(ResultFormat):
             write_group()
 
     def read(self, path: Path) -> Iterator[Row]:
-        """Yield the rows of a file."""
         with self._parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(_ARROW_ROWS):
                 yield from batch.to_pylist()
@@ -225,7 +222,7 @@ class ParquetFormat(ResultFormat):
         return pa.schema(fields, metadata=metadata)
 
 
-class ExcelFormat(ResultFormat):
+class _ExcelFormat(ResultFormat):
     """Excel workbook; a full sheet is followed by another.
 
     openpyxl keeps the rows on disk until it saves. Raises MissingExtra if it is not installed.
@@ -238,7 +235,6 @@ class ExcelFormat(ResultFormat):
 
     @contextmanager
     def open(self, path: Path) -> Iterator[WriteRows]:
-        """Open a new file; the function appends rows to it."""
         book = self._openpyxl.Workbook(write_only=True)
         book.properties.creator = SOFTWARE
         sheet, sheet_rows = self._add_sheet(book), 1
@@ -255,7 +251,6 @@ class ExcelFormat(ResultFormat):
         book.save(path)
 
     def read(self, path: Path) -> Iterator[Row]:
-        """Yield the rows of a file."""
         with path.open("rb") as file:
             for sheet in self._openpyxl.load_workbook(file, read_only=True).worksheets:
                 for row in sheet.iter_rows(min_row=2, values_only=True):

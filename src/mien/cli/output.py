@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from mien.batch.tables import DELIMITERS, CsvFormat, Row, WriteRows, result_format
+from mien.batch.tables import CsvFormat, Row, WriteRows, result_format
 from mien.core.errors import OutputError, one_line, printable
 from mien.core.files import replace_atomically
 from mien.core.formats import display_width, json_text, table_text
@@ -385,7 +385,7 @@ def result_writer(
         return
     with _text_output(output_format, path) as write:
         writer = ResultWriter(write, convert)
-        if output_format in DELIMITERS:
+        if output_format in ("csv", "tsv"):
             text = CsvFormat(labels, output_format, **scores)
             write(text.header)
             writer = _RowWriter(text.rows, lambda rows: write(text.text(rows)))
