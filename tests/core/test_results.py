@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import UsageError
 from mien.core.results import (
-    COMPAT_FORMATS,
     LAST_COLUMNS,
     SCORE_DIGITS,
     TABLE_COLUMNS,
@@ -25,8 +24,6 @@ from mien.core.results import (
     result_rows,
     score_columns,
     table_columns,
-    to_deepface,
-    to_fer,
 )
 from mien.video.summary import comparison_columns, event_columns
 
@@ -313,84 +310,3 @@ def test_a_video_has_columns_for_smoothed_scores() -> None:
 def test_invalid_smoothed_scores_are_rejected() -> None:
     with pytest.raises(UsageError, match="likeliest"):
         Smoothed("sad", SCORES["sad"], SCORES)
-
-
-# Results in deepface's and fer's form; the expected structures are those of their sources.
-UNROUNDED = {
-    "angry": 0.011,
-    "disgust": 0.0,
-    "fear": 0.012,
-    "happy": 0.9126,
-    "neutral": 0.0414,
-    "sad": 0.0,
-    "surprise": 0.023,
-}
-THEIR_ORDER = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
-
-
-def result_with(*scores: dict[str, float]) -> Result:
-    faces = tuple(
-        Face(
-            face_id=number,
-            box=Box(10 + 100 * number, 20, 64, 72),
-            face_confidence=0.98765,
-            emotion=max(each, key=lambda name: each[name]),
-            confidence=max(each.values()),
-            uncertain=False,
-            scores=each,
-            quality=Quality(64, 0.1),
-        )
-        for number, each in enumerate(scores)
-    )
-    return Result("a.jpg", "ok" if faces else "no_face", MODEL, 640, 480, faces)
-
-
-def test_deepface_format() -> None:
-    (face,) = to_deepface(result_with(UNROUNDED))
-    assert list(face) == ["emotion", "dominant_emotion", "region", "face_confidence"]
-    assert list(face["emotion"]) == THEIR_ORDER
-    assert face["emotion"] == pytest.approx({name: 100 * UNROUNDED[name] for name in THEIR_ORDER})
-    assert sum(face["emotion"].values()) == pytest.approx(100)
-    assert face["dominant_emotion"] == "happy"
-    assert list(face["region"]) == ["x", "y", "w", "h", "left_eye", "right_eye"]
-    assert face["region"] == {
-        "x": 10,
-        "y": 20,
-        "w": 64,
-        "h": 72,
-        "left_eye": None,
-        "right_eye": None,
-    }
-    assert face["face_confidence"] == 0.99
-
-
-def test_fer_format() -> None:
-    (face,) = to_fer(result_with(UNROUNDED))
-    assert face == {
-        "box": [10, 20, 64, 72],
-        "emotions": {
-            "angry": 0.01,
-            "disgust": 0.0,
-            "fear": 0.01,
-            "happy": 0.91,
-            "sad": 0.0,
-            "surprise": 0.02,
-            "neutral": 0.04,
-        },
-    }
-    assert list(face["emotions"]) == THEIR_ORDER
-
-
-@pytest.mark.parametrize("tool", sorted(COMPAT_FORMATS))
-def test_compat_formats_are_lists_in_face_order(tool: str) -> None:
-    assert COMPAT_FORMATS[tool](result_with()) == []
-    both = COMPAT_FORMATS[tool](result_with(UNROUNDED, {"happy": 0.25, "sad": 0.75}))
-    assert len(both) == 2
-    assert json.loads(json.dumps(both)) == both
-
-
-@pytest.mark.parametrize("tool", sorted(COMPAT_FORMATS))
-def test_compat_formats_put_own_classes_last(tool: str) -> None:
-    (face,) = COMPAT_FORMATS[tool](result_with({"bored": 0.7, "sad": 0.1, "happy": 0.2}))
-    scores = face["emotion" if tool == "deepface" else "emotions"]
-    assert list(scores) == ["happy", "sad", "bored"]

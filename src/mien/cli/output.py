@@ -9,12 +9,13 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mien.batch.tables import CsvFormat, Row, WriteRows, result_format
+from mien.core.emotions import FER2013_CSV_ORDER
 from mien.core.errors import OutputError, one_line, printable
 from mien.core.files import replace_atomically
 from mien.core.formats import display_width, json_text, table_text
@@ -350,6 +351,55 @@ def episode_table(people: Sequence[Person]) -> str:
             name = ""  # shown only once, next to the first episode
     header = ("PERSON", "FROM", "TO", "EMOTION", "CONFIDENCE", "", "FRAMES")
     return table_text(header, rows, right=(1, 2, 5, 6))
+
+
+# ---------------------------------------------------------------- formats of other tools
+# Only the format is theirs: scores are calibrated, and boxes come from mien's detectors.
+def to_deepface(result: Result) -> list[dict[str, Any]]:
+    """Convert to the format of ``DeepFace.analyze(image, actions=["emotion"])`` (deepface 0.0.103).
+
+    One dictionary per face: ``emotion`` (scores times 100, in deepface's order),
+    ``dominant_emotion``, ``region`` (``x``, ``y``, ``w``, ``h``; both eyes are None) and
+    ``face_confidence`` (two decimals). Empty if there is no face; deepface raises an error then.
+    """
+    return [
+        {
+            "emotion": {name: 100.0 * score for name, score in _fer2013_order(face.scores)},
+            "dominant_emotion": face.emotion,
+            "region": {**face.box.to_dict(), "left_eye": None, "right_eye": None},
+            "face_confidence": round(float(face.face_confidence), 2),
+        }
+        for face in result.faces
+    ]
+
+
+def to_fer(result: Result) -> list[dict[str, Any]]:
+    """Convert to the format of ``FER().detect_emotions(image)`` (fer 25.10).
+
+    One dictionary per face: ``box`` ([x, y, w, h]) and ``emotions`` (scores rounded to two
+    decimals, in fer's order). Empty if there is no face.
+    """
+    return [
+        {
+            "box": list(face.box.to_dict().values()),
+            "emotions": {name: round(score, 2) for name, score in _fer2013_order(face.scores)},
+        }
+        for face in result.faces
+    ]
+
+
+COMPAT_FORMATS: Mapping[str, Callable[[Result], list[dict[str, Any]]]] = {
+    "deepface": to_deepface,
+    "fer": to_fer,
+}
+"""Converters to the formats of other tools, by package name."""
+
+
+def _fer2013_order(scores: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Return scores in the order of the FER-2013 challenge, then those of other classes."""
+    names = [name for name in FER2013_CSV_ORDER if name in scores]
+    names += [name for name in scores if name not in names]
+    return [(name, float(scores[name])) for name in names]
 
 
 # ---------------------------------------------------------------- opening a writer

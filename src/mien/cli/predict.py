@@ -29,7 +29,7 @@ from mien.cli.options import (
     path_name,
     recognizer_options,
 )
-from mien.cli.output import FORMATS, can_show_progress, note, result_writer
+from mien.cli.output import COMPAT_FORMATS, FORMATS, can_show_progress, note, result_writer
 from mien.cli.paths import (
     Inputs,
     check_targets,
@@ -50,7 +50,7 @@ from mien.core.file_types import (
     VIDEO_SUFFIXES,
 )
 from mien.core.progress import Progress
-from mien.core.results import COMPAT_FORMATS, Result, table_columns
+from mien.core.results import Result, table_columns
 from mien.core.web import is_web_address, redact_address
 
 if TYPE_CHECKING:

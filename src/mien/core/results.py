@@ -1,4 +1,4 @@
-"""Results of images, faces and boxes, and their JSON, tables and formats of other tools.
+"""Results of images, faces and boxes, and their JSON and tables.
 
 Values are validated on construction, so every result can be written.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.core.checks import check_choice, check_integer, check_list, check_type, invalid, is_number
-from mien.core.emotions import EMOTIONS, FER2013_CSV_ORDER, valence
+from mien.core.emotions import EMOTIONS, valence
 from mien.core.errors import UsageError, needs_extra, one_line
 from mien.core.formats import escape_surrogates
 
@@ -623,52 +623,3 @@ def to_pandas(results: Viewable | Iterable[Viewable]) -> pd.DataFrame:
     columns = table_columns(labels, **scores)
     frame = pd.DataFrame(rows, columns=list(columns))
     return frame.astype({name: _PANDAS_TYPES.get(name, "float64") for name in columns})
-
-
-# ---------------------------------------------------------------- formats of other tools
-# Only the format is theirs: scores are calibrated, and boxes come from mien's detectors.
-def to_deepface(result: Result) -> list[dict[str, Any]]:
-    """Convert to the format of ``DeepFace.analyze(image, actions=["emotion"])`` (deepface 0.0.103).
-
-    One dictionary per face: ``emotion`` (scores times 100, in deepface's order),
-    ``dominant_emotion``, ``region`` (``x``, ``y``, ``w``, ``h``; both eyes are None) and
-    ``face_confidence`` (two decimals). Empty if there is no face; deepface raises an error then.
-    """
-    return [
-        {
-            "emotion": {name: 100.0 * score for name, score in _fer2013_order(face.scores)},
-            "dominant_emotion": face.emotion,
-            "region": {**face.box.to_dict(), "left_eye": None, "right_eye": None},
-            "face_confidence": round(float(face.face_confidence), 2),
-        }
-        for face in result.faces
-    ]
-
-
-def to_fer(result: Result) -> list[dict[str, Any]]:
-    """Convert to the format of ``FER().detect_emotions(image)`` (fer 25.10).
-
-    One dictionary per face: ``box`` ([x, y, w, h]) and ``emotions`` (scores rounded to two
-    decimals, in fer's order). Empty if there is no face.
-    """
-    return [
-        {
-            "box": list(face.box.to_dict().values()),
-            "emotions": {name: round(score, 2) for name, score in _fer2013_order(face.scores)},
-        }
-        for face in result.faces
-    ]
-
-
-COMPAT_FORMATS: Mapping[str, Callable[[Result], list[dict[str, Any]]]] = {
-    "deepface": to_deepface,
-    "fer": to_fer,
-}
-"""Converters to the formats of other tools, by package name."""
-
-
-def _fer2013_order(scores: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Return scores in the order of the FER-2013 challenge, then those of other classes."""
-    names = [name for name in FER2013_CSV_ORDER if name in scores]
-    names += [name for name in scores if name not in names]
-    return [(name, float(scores[name])) for name in names]
