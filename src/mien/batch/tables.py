@@ -247,7 +247,12 @@ class _ExcelFormat(ResultFormat):
                 sheet.append([self._plain(sheet, value) for value in row.values()])
                 sheet_rows += 1
 
-        yield write
+        try:
+            yield write
+        except BaseException:
+            for unfinished in book.worksheets:
+                unfinished.close()
+            raise
         book.save(path)
 
     def read(self, path: Path) -> Iterator[Row]:
