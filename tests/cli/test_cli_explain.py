@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from head_maker import write_head_model
-from mien.cli.explain import _METHODS
 from mien.cli.main import main
+from mien.core.models import EXPLANATION_METHODS
 from mien.inference.explain import METHODS
 from predict_maker import Outcome
 
@@ -44,7 +44,7 @@ def explain(
 
 
 def test_methods_match_the_library() -> None:
-    assert _METHODS == METHODS
+    assert EXPLANATION_METHODS == METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)
