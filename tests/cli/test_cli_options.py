@@ -47,10 +47,6 @@ def test_thorough_search_reaches_the_detector_of_each_worker(
         assert calls.pop() == ("libface", expected)
 
 
-def test_detectors_match_the_library() -> None:
-    assert options.DETECTORS == detectors.DETECTORS
-
-
 @pytest.mark.parametrize(
     ("variable", "text", "option", "given", "value"),
     [

@@ -11,9 +11,9 @@ import pytest
 import mien
 from head_maker import head_onnx, write_head_model
 from mien.core.errors import ModelError, UnreadableImage, UsageError
+from mien.core.models import EXPLANATION_METHODS
 from mien.inference.classifier import Classifier
 from mien.inference.explain import (
-    METHODS,
     Explanation,
     explain,
     explain_faces,
@@ -47,7 +47,7 @@ class OnePlace:
         return others
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EXPLANATION_METHODS)
 def test_a_heat_map_is_float32_from_0_to_1(classifier: Classifier, method: str) -> None:
     scores = classifier.classify(FACES)
     for row, found in zip(scores, explain_faces(classifier, FACES, method=method), strict=True):
@@ -88,7 +88,7 @@ def test_evidence_against_an_emotion_has_no_heat() -> None:
 
 
 def test_no_faces_return_no_explanations(classifier: Classifier) -> None:
-    for method in METHODS:
+    for method in EXPLANATION_METHODS:
         assert explain_faces(classifier, FACES[:0], method=method) == []
 
 
@@ -96,7 +96,7 @@ def test_explanations_match_the_analysis(tiny_model: Path) -> None:
     recognizer = mien.load(tiny_model, detector="none", threads=1)
     image = np.random.default_rng(4).integers(0, 256, (90, 70, 3)).astype(np.uint8)
     (face,) = recognizer.analyze(image, color="bgr")
-    for method in METHODS:
+    for method in EXPLANATION_METHODS:
         (found,) = explain(recognizer, image, color="bgr", method=method)
         assert found.face == face
         assert found.crop.shape == (90, 70, 3)

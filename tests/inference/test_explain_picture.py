@@ -9,8 +9,9 @@ import pytest
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import UsageError
+from mien.core.models import EXPLANATION_METHODS
 from mien.core.results import Box, Face, Quality
-from mien.inference.explain import METHODS, ExplainedFace, Explanation
+from mien.inference.explain import ExplainedFace, Explanation
 from mien.inference.explain_picture import explanation_picture, heat_colors, overlay
 
 
@@ -54,7 +55,7 @@ def test_the_overlay_is_brightest_where_it_is_hot() -> None:
     assert hot[0] > hot[2] + 50
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EXPLANATION_METHODS)
 @pytest.mark.parametrize("count", [1, 4, 5, 23])
 def test_pictures_grow_with_the_faces(count: int, method: str) -> None:
     picture = explanation_picture([explained(method=method)] * count)

@@ -21,7 +21,7 @@ from mien.core.emotions import match_label
 from mien.core.errors import MienError, ModelError, UsageError, expected_one_of
 from mien.core.images import FACE_SIZE, ImageSource, load_image, source_name, standard_face
 from mien.core.manifest import OUTPUT_CONTRACT
-from mien.core.models import EXPLANATION_METHODS as METHODS
+from mien.core.models import EXPLANATION_METHODS
 from mien.core.progress import track
 from mien.core.results import SCORE_DIGITS, Face, Result
 from mien.inference.classifier import BATCH_SIZE, Classifier
@@ -41,7 +41,7 @@ class Explanation:
     """Heat map of one emotion in one face.
 
     Attributes:
-        method: one of `METHODS`.
+        method: one of `EXPLANATION_METHODS`.
         emotion: the explained class.
         score: its calibrated score, 0 to 1.
         heat: float32 (48, 48), 0 to 1, over the standard face; 1 in the area that supports the
@@ -112,7 +112,7 @@ def explain(
     color: str | None = None,
     emotion: str | None = None,
     face_id: int | None = None,
-    method: str = METHODS[0],
+    method: str = EXPLANATION_METHODS[0],
     allow_private: bool = False,
     quiet: bool = True,
 ) -> list[ExplainedFace]:
@@ -136,7 +136,7 @@ def explain_many(
     *,
     color: str | None = None,
     emotion: str | None = None,
-    method: str = METHODS[0],
+    method: str = EXPLANATION_METHODS[0],
     allow_private: bool = False,
 ) -> list[ExplainedImage]:
     """Explain the faces of several images; see `mien.Recognizer.explain_many`."""
@@ -187,7 +187,7 @@ def explain_faces(
     faces: npt.NDArray[np.uint8],
     *,
     emotion: str | None = None,
-    method: str = METHODS[0],
+    method: str = EXPLANATION_METHODS[0],
     batch_size: int = BATCH_SIZE,
 ) -> list[Explanation]:
     """Explain an emotion in standard faces.
@@ -196,7 +196,7 @@ def explain_faces(
         classifier: the model.
         faces: uint8 (N, 48, 48), grey (see `mien.core.images.standard_face`).
         emotion: class to explain; each face's top class if None.
-        method: one of `METHODS`.
+        method: one of `EXPLANATION_METHODS`.
         batch_size: images per network call.
 
     Returns:
@@ -233,7 +233,7 @@ def _normalized(
 
 def _check_options(method: str, emotion: str | None, labels: Sequence[str]) -> str | None:
     """Return the label of an emotion, None for None; raises UsageError."""
-    check_choice("method", method, METHODS)
+    check_choice("method", method, EXPLANATION_METHODS)
     if emotion is None:
         return None
     check_type("emotion", emotion, str, "a text")
