@@ -18,8 +18,8 @@ from mien.core.errors import UsageError, needs_extra, printable
 from mien.core.files import SOFTWARE
 from mien.core.formats import csv_text, escape_surrogates, json_text
 from mien.core.results import (
+    ARROW_TYPES,
     SCHEMA,
-    TEXT_COLUMNS,
     ModelInfo,
     Result,
     result_rows,
@@ -208,18 +208,12 @@ class _ParquetFormat(ResultFormat):
                 yield from batch.to_pylist()
 
     def _make_schema(self, model: ModelInfo | None) -> Any:
-        pa = self._pa
-        types = {
-            "frame": pa.int64(),
-            **dict.fromkeys(TEXT_COLUMNS, pa.string()),
-            **dict.fromkeys(("face_id", "track_id", "x", "y", "w", "h"), pa.int32()),
-            "uncertain": pa.bool_(),
-        }
-        fields = [pa.field(name, types.get(name, pa.float64())) for name in self.columns]
+        types = {name: ARROW_TYPES.get(name, "double") for name in self.columns}
+        fields = [(name, self._pa.type_for_alias(alias)) for name, alias in types.items()]
         metadata = {"mien.schema": SCHEMA}
         if model is not None:
             metadata["mien.model"] = json.dumps(model.to_dict())
-        return pa.schema(fields, metadata=metadata)
+        return self._pa.schema(fields, metadata=metadata)
 
 
 class _ExcelFormat(ResultFormat):

@@ -573,17 +573,19 @@ def utf8_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, **{key: row[key] and escape_surrogates(row[key]) for key in names}}
 
 
-TEXT_COLUMNS = (
+_TEXT_COLUMNS = (
     *("source", "status", "emotion", "smoothed_emotion", "corrected_emotion"),
     *("error", "flags"),
 )
-"""Text columns of a table."""
-
-_PANDAS_TYPES = {
-    **dict.fromkeys(TEXT_COLUMNS, "string"),
-    **dict.fromkeys(("frame", "face_id", "track_id", "x", "y", "w", "h"), "Int64"),
-    "uncertain": "boolean",
+ARROW_TYPES: Mapping[str, str] = {
+    "frame": "int64",
+    **dict.fromkeys(("face_id", "track_id", "x", "y", "w", "h"), "int32"),
+    **dict.fromkeys(_TEXT_COLUMNS, "string"),
+    "uncertain": "bool",
 }
+"""Arrow's types of a table's columns; those of the others are "double"."""
+
+_PANDAS_TYPES = {"int64": "Int64", "int32": "Int64", "string": "string", "bool": "boolean"}
 
 
 def to_pandas(results: Viewable | Iterable[Viewable]) -> pd.DataFrame:
@@ -622,4 +624,5 @@ def to_pandas(results: Viewable | Iterable[Viewable]) -> pd.DataFrame:
     rows = [utf8_row(row) for result in table for row in result_rows(result, labels, **scores)]
     columns = table_columns(labels, **scores)
     frame = pd.DataFrame(rows, columns=list(columns))
-    return frame.astype({name: _PANDAS_TYPES.get(name, "float64") for name in columns})
+    types = {name: _PANDAS_TYPES.get(ARROW_TYPES.get(name, ""), "float64") for name in columns}
+    return frame.astype(types)
