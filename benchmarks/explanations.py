@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from mien.core.formats import table_text
 from mien.core.images import FACE_SIZE
+from mien.core.models import EXPLANATION_METHODS
 from mien.data.loading import load_split
 from mien.inference.classifier import Classifier
-from mien.inference.explain import METHODS, explain_faces
+from mien.inference.explain import explain_faces
 
 Maps = npt.NDArray[np.float32]
 Faces = npt.NDArray[np.uint8]
@@ -56,7 +57,7 @@ def compute_maps(
 ) -> dict[str, tuple[Maps, float]]:
     """Return maps of each kind, float32 (N, 48, 48), and the seconds to compute them."""
     maps: dict[str, tuple[Maps, float]] = {}
-    for method in METHODS:
+    for method in EXPLANATION_METHODS:
         started = time.perf_counter()
         explained = explain_faces(classifier, faces, method=method)
         heat = np.stack([explanation.heat for explanation in explained])

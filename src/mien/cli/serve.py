@@ -133,12 +133,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_limit(group: argparse._ArgumentGroup, limit: Field[Any]) -> None:
     """Add the option of a field of `Limits`."""
-    option, parse, metavar = limit.name, integer(), "N"
+    option, metavar = limit.name, "N"
+    parse: Callable[[str], float] = integer()
     default = None if limit.default is MISSING else limit.default
     if option.endswith("_seconds"):
         option, parse, metavar = option.replace("_seconds", "_timeout"), _SECONDS, "S"
     elif option == "max_pixels":
-        option, parse, default = "max_megapixels", _pixels, f"{limit.default / 1e6:g}"
+        option, parse, default = "max_megapixels", _pixels, f"{Limits.max_pixels / 1e6:g}"
     shown = "one per core, at most 4" if default is None else "%(default)s"
     group.add_argument(
         f"--{option.replace('_', '-')}",
