@@ -19,6 +19,7 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_PARTIAL, EXIT_USAGE
 from mien.core.models import MANIFEST_NAME
 from mien.data.dataset import RECORD, write_record
+from mien.evaluation import pictures, report
 
 pytest.importorskip("seaborn")
 
@@ -35,6 +36,14 @@ def workplace(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch)
     shutil.copytree(tiny_model, place / "tiny")
     write_tiny_dataset(place / "archive", per_class=4)
     return place
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write reports without their figures, which take most of the time."""
+    monkeypatch.setattr(report, "write_figures", lambda *_, **__: ())
+    for module in (report, pictures):
+        monkeypatch.setattr(module, "prediction_grid", lambda *_, **__: None)
 
 
 def run(*words: str) -> int:
@@ -392,7 +401,7 @@ def remember(workplace: Path, *, per_class: int) -> None:
 
 
 def test_training_images_are_left_out_or_reported_separately(
-    workplace: Path, capsys: pytest.CaptureFixture[str]
+    workplace: Path, undrawn: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     remember(workplace, per_class=1)
     shutil.copytree(workplace / "archive/test", workplace / "own")
@@ -424,7 +433,7 @@ def test_a_folder_of_only_training_images_is_refused(
 
 
 def test_a_report_on_other_data_goes_next_to_the_first(
-    workplace: Path, capsys: pytest.CaptureFixture[str]
+    workplace: Path, undrawn: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(workplace / "archive/test", workplace / "own")
     for place in ("a", "b"):

@@ -374,11 +374,12 @@ def test_pickled_detectors_keep_their_options(name: str, request: pytest.Fixture
         options["weights"] = request.getfixturevalue("shared") / "models" / WEIGHTS.name
     detector = load_detector(name, **options)
     image = load_image(SAMPLE)
+    expected = detector.detect(image)
     for again in (pickle.loads(pickle.dumps(detector)), copy.deepcopy(detector)):
         assert again.name == name
         assert getattr(again, "_side", None) == getattr(detector, "_side", None)
         assert getattr(again, "_thorough", None) == getattr(detector, "_thorough", None)
-        assert again.detect(image) == detector.detect(image)
+        assert again.detect(image) == expected
 
 
 def test_a_recognizer_can_be_sent_to_spawned_processes(tiny_model: Path) -> None:
