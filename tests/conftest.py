@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ __all__ = ["shared", "tiny_model"]  # found here by name
 # On a busy machine, the time that an example takes says nothing about the code.
 settings.register_profile("mien", deadline=None)
 settings.load_profile("mien")
+# Workers and the processes that tests start compile a module once, not each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 disable_telemetry()  # before any test imports ONNX Runtime by itself
 
 
