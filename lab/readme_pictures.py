@@ -54,8 +54,10 @@ def main() -> None:
         options = ("--output", IMAGES / "why.png", "--force")
         _run("explain", IMAGES / "sample.png", "--face", SURPRISED, *options)
         _write_clip(folder / "faces.mp4")
+        start = Path.cwd()
         os.chdir(folder)  # the timeline's title is the path as it was passed
         _run("predict", "faces.mp4", "--timeline", IMAGES / "timeline.png", "--smooth", 0, *table)
+        os.chdir(start)
     _show_studio()
 
 
