@@ -201,3 +201,29 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
     assert len(LOADED.classify(CROPS, batch_size=eight)) == 1
     write_video(tmp_path / "clip.mp4", even_times(3))
     assert len(list(LOADED.analyze_video(tmp_path / "clip.mp4", every=half))) == 1
+
+
+class _Indexed:
+    """A list with only __getitem__, such as a data set of PyTorch."""
+
+    def __init__(self, *values: object) -> None:
+        self._values = values
+
+    def __getitem__(self, index: int) -> Any:
+        return self._values[index]
+
+
+def test_what_can_be_iterated_over_is_a_list() -> None:
+    pictures: Any = _Indexed(PICTURE, PICTURE)
+    sources: Any = _Indexed("a", "b")
+    results = LOADED.analyze_many(pictures, color="rgb", sources=sources)
+    assert [result.source for result in results] == ["a", "b"]
+    assert len(LOADED.classify(_Indexed(CROPS[0]))) == 1  # type: ignore[arg-type]
+    labels: Any = (label for label in LOADED.labels)
+    assert mien.Classifier.open(threads=1, labels=labels).labels == LOADED.labels
+
+
+def test_a_data_frame_is_made_of_what_can_be_iterated_over() -> None:
+    pytest.importorskip("pandas")
+    results: Any = _Indexed(RESULT, RESULT)
+    assert len(mien.to_pandas(results)) == 2

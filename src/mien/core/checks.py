@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 from mien.core.errors import UsageError, abbreviate
 
@@ -60,8 +60,10 @@ def check_list(what: str, value: object, of: type | None = None, expected: str =
         of: type of its elements; any if None.
         expected: describes the value.
     """
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes | bytearray):
+    # A class with only __getitem__, such as PyTorch's Dataset, is iterable, but no Iterable.
+    iterable = isinstance(value, Iterable) or hasattr(type(value), "__getitem__")
+    if not iterable or isinstance(value, str | bytes | bytearray):
         raise invalid(what, expected, value)
     if of is not None:
-        for element in value:
+        for element in cast("Iterable[object]", value):
             check_type(what, element, of, expected)

@@ -291,8 +291,9 @@ def load_manifest(
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: not JSON in UTF-8 ({error})") from error
     if labels is not None:
-        check_list("labels", labels, str, "a list of texts")
-    if labels is not None and manifest.labels != tuple(labels):
+        check_list("labels", labels)
+        check_list("labels", labels := tuple(labels), str, "a list of texts")
+    if labels is not None and manifest.labels != labels:
         raise ModelError(
             f"{path}: expected the labels {', '.join(labels)} in this order, "
             f"got {', '.join(manifest.labels):.200}"

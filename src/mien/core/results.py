@@ -606,7 +606,7 @@ def to_pandas(results: Viewable | Iterable[Viewable]) -> pd.DataFrame:
     """
     expected = "what analyze, analyze_many or analyze_video returns"
     if not isinstance(results, Viewable):
-        check_type("results", results, Iterable, expected)
+        check_list("results", results, expected=expected)
     viewables = [results] if isinstance(results, Viewable) else list(results)
     for viewable in viewables:
         check_type("results", viewable, Viewable, expected)
