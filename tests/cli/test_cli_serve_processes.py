@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -144,3 +145,34 @@ def test_folders_of_killed_services_are_removed_at_the_next_start(
             expected = {Path(running), new, linked, other, Path(second)}
             assert set(tmp_path.iterdir()) == expected
         assert (other / "counter_1.db").exists()
+
+
+def test_metrics_need_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    from mien.service.server import metrics_folder
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks on this network folder")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with metrics_folder() as folder:
+        os.utime(folder, (0, 0))
+        with metrics_folder() as second:
+            assert set(tmp_path.iterdir()) == {Path(folder), Path(second)}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_metrics_folder_waits_for_another_service_that_looks_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    from mien.service.server import metrics_folder
+
+    flags: list[int] = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(fcntl, "flock", lambda _, flag: flags.append(flag))
+    with metrics_folder():
+        assert flags == [fcntl.LOCK_EX]

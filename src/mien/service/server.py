@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -331,18 +331,20 @@ def metrics_folder() -> Iterator[str]:
         with suppress(OSError), _locked(path):
             if time.time() - path.stat().st_mtime > _NEW_S:
                 shutil.rmtree(path)
-    with tempfile.TemporaryDirectory(prefix=_METRICS_PREFIX) as folder, _locked(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix=_METRICS_PREFIX) as folder, ExitStack() as stack:
+        with suppress(OSError):  # a network folder may have no locks, so no folder is removed there
+            stack.enter_context(_locked(Path(folder), wait=True))
         yield folder
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock a folder; raises OSError if it is in use, a link or no folder."""
+def _locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Lock a folder; raises OSError if it is a link or no folder, or in use unless ``wait``."""
     import fcntl  # not on Windows
 
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)
