@@ -9,7 +9,7 @@ const SEEK_TIMEOUT_MS = 15_000;
 const PRESENT_TIMEOUT_MS = 5_000; // a busy machine presents a frame long after "seeked"
 const UNTOLD_MS = 250; // the wait if the browser does not tell, or the tab is hidden
 const FIRST_FRAME_S = [0.001, 0.002]; // times within the first frame
-const LATER_S = [0.1, 0.3, 1, 3, 10, 30]; // of which one is within another frame
+const LATER_S = [0.1, 0.3, 1, 3, 10, 30]; // of which one is within another frame, unless the video is shorter
 const PROBE_FRAMES = 4; // to measure the frame interval
 const PROBE_STEP_S = 1 / 120;
 const MAX_STEP_S = 1;
@@ -127,7 +127,7 @@ async function reportsTimestamps(element) {
   try {
     const first = await at(FIRST_FRAME_S[0]);
     if ((await at(FIRST_FRAME_S[1])) !== first) return false;
-    for (const time of LATER_S.filter((each) => each < element.duration)) {
+    for (const time of [...LATER_S, 0.9 * element.duration].filter((each) => each < element.duration)) {
       const shown = await at(time);
       if (shown !== first) return shown > time / 100;
     }
