@@ -139,6 +139,17 @@ def test_partial_files_of_a_kill_are_ignored(output: Path, make_result: MakeResu
     assert names(written(output)) == ["a.png", "b.png"]
 
 
+def test_rows_that_were_lists_are_joined(tmp_path: Path, make_result: MakeResult) -> None:
+    pytest.importorskip("openpyxl")
+    output = tmp_path / "results.xlsx"
+    form = result_format("xlsx", EMOTIONS, MODEL)
+    part = tmp_path / "part"
+    rows = form.rows(make_result("a.png", 2))
+    part.write_text("".join(json.dumps(list(row.values())) + "\n" for row in rows))
+    form.join([part], output)
+    assert names(written(output)) == ["a.png", "a.png"]
+
+
 def test_a_kill_after_the_join_repeats_only_that(output: Path, make_result: MakeResult) -> None:
     with opened(output) as journal:
         journal.add(make_result("a.png"))

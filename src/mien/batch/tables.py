@@ -105,7 +105,10 @@ class ResultFormat(ABC):
             for part in parts:
                 with part.open(encoding="ascii") as file:
                     for line in file:
-                        write_rows([json.loads(line)])
+                        row = json.loads(line)
+                        if isinstance(row, list):  # of an Excel run that an earlier version left
+                            row = dict(zip(self.columns, row, strict=True))
+                        write_rows([row])
 
 
 class TextFormat(ResultFormat):
