@@ -114,8 +114,8 @@ def test_baseline_and_markers(tmp_path: Path, red_recognizer: Recognizer) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"baseline": (5, 0)}, "expected a baseline as"),
-        ({"baseline": 5}, "expected a baseline as"),
+        ({"baseline": (5, 0)}, "expected baseline as"),
+        ({"baseline": 5}, "expected baseline as"),
         ({"markers": [(2, 1, "back")]}, "expected events as"),
         ({"markers": [("a", "b")]}, "expected events as"),
     ],
