@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 import cv2
 import numpy as np
@@ -411,3 +411,7 @@ def test_thorough_requires_a_detector_given_by_name(
     assert [one["thorough"] for one in calls] == [False, True]
     with pytest.raises(UsageError, match="thorough=True needs a detector given by name"):
         load(tiny_model, detector=BrightSpots(), thorough=True)
+
+
+def test_the_types_of_load_can_be_looked_up() -> None:
+    assert get_type_hints(mien.load)["threads"] == int | None

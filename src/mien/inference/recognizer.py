@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,7 @@ from mien.inference.preprocess import (
     standard_faces,
 )
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+Self = TypeVar("Self", bound="Recognizer")  # not in `typing` before Python 3.11
 
 ON_NO_FACE: tuple[str, ...] = ("empty", "raise")
 """What `Recognizer.analyze` does without a face."""
@@ -67,7 +66,7 @@ class Recognizer:
 
     @classmethod
     def load(
-        cls,
+        cls: type[Self],
         model: str | Path = DEFAULT_MODEL,
         *,
         detector: str | Detector = "auto",
