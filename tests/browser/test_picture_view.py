@@ -205,18 +205,24 @@ def test_many_pictures_form_a_grid_and_a_single_one_is_opened(
 
 
 def test_thumbnails_fill_their_cards_and_show_the_faces(visit: Visits, tmp_path: Path) -> None:
+    with Image.open(PHOTO) as face:
+        wide = Image.new("RGB", (1600, 400))
+        wide.paste(face.convert("RGB").resize((400, 400)), (0, 0))
+        wide.paste(face.convert("RGB").resize((400, 400)), (1200, 0))
+    wide.save(tmp_path / "wide.jpg")
     tall = Image.new("RGB", (400, 3000), (90, 100, 120))
     with Image.open(PHOTO) as face:
         tall.paste(face.convert("RGB").resize((380, 380)), (10, 1800))
     tall.save(tmp_path / "tall.jpg")
     page = visit().ready()
-    read(page, tmp_path / "tall.jpg", PHOTO)
+    read(page, tmp_path / "tall.jpg", tmp_path / "wide.jpg")
     for card in page.locator(".card-image").all():
         assert card.locator("img").bounding_box() == card.bounding_box()
-    position = page.locator(".card-image img").first.evaluate(
-        "(image) => getComputedStyle(image).objectPosition"
+    tall_place, wide_place = page.locator(".card-image img").evaluate_all(
+        "(images) => images.map((image) => getComputedStyle(image).objectPosition)"
     )
-    assert 55 < float(position.split()[1].rstrip("%")) < 75
+    assert 55 < float(tall_place.split()[1].rstrip("%")) < 75
+    assert wide_place == "50% 50%"  # whole, since no crop shows both faces
 
 
 def test_labels_in_a_crowd_cover_no_other_face(visit: Visits) -> None:

@@ -505,7 +505,7 @@ function focusOf({ faces, width, height }) {
   const [left, top] = [Math.min(...faces.map(({ box }) => box.x)), Math.min(...faces.map(({ box }) => box.y))];
   const [right, bottom] = [Math.max(...faces.map(({ box }) => box.x + box.w)), Math.max(...faces.map(({ box }) => box.y + box.h))];
   const [w, h] = width / height > 4 / 3 ? [(height * 4) / 3, height] : [width, (width * 3) / 4];
-  if (right - left > w || bottom - top > h) return { "object-fit": "contain" };
+  if (right - left > w || bottom - top > h) return { "object-fit": "contain", "object-position": "center" };
   const position = (centre, visible, total) => (total - visible < 1 ? 50 : (100 * Math.min(Math.max(centre - visible / 2, 0), total - visible)) / (total - visible));
   return { "object-position": `${position((left + right) / 2, w, width)}% ${position((top + bottom) / 2, h, height)}%` };
 }
