@@ -19,15 +19,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 
-from mien.core.checks import check_list, check_path, check_type
+from mien.core.checks import check_path, invalid
 from mien.core.emotions import EMOTION_COLORS, find_emotion
 from mien.core.errors import MienError, UsageError, abbreviate, needs_extra
 from mien.core.file_types import OUTPUT_IMAGE_SUFFIXES
 from mien.core.images import ImageSource, is_data_uri, load_image, write_picture
-from mien.core.results import Box, Face, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from mien.core.results import Box, Face, Result
 
 # ---------------------------------------------------------------- annotated pictures
 MIN_SIDE = 640
@@ -94,12 +95,9 @@ def annotate(
         UsageError: if it is not an image.
     """
     picture, scale = _resize(Image.fromarray(load_image(image, color=color)))
-    if isinstance(faces, Iterable):
-        drawn = list(faces)
-    else:
-        check_type("faces", faces, Result, "a list of faces or a result")
-        drawn = list(faces.faces)
-    check_list("faces", drawn, Face, "a list of faces or a result")
+    drawn = list(faces if isinstance(faces, Iterable) else getattr(faces, "faces", [None]))
+    if not all(hasattr(face, "scores") for face in drawn):
+        raise invalid("faces", "a list of faces or a result", faces)
     boxes = [_scaled_rectangle(face, scale) for face in drawn]
     # Mode "RGBA" blends translucent shapes into an opaque picture.
     draw = ImageDraw.Draw(picture, "RGBA")
