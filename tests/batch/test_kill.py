@@ -23,6 +23,7 @@ from mien.batch.tables import result_format
 from mien.cli.main import main
 from mien.core.emotions import EMOTIONS
 from mien.core.results import ModelInfo, Result
+from waiting import until
 
 PICTURES = 400  # more than is done before the last kill
 
@@ -85,10 +86,7 @@ def test_kills_neither_lose_nor_duplicate_results(
 
 
 def wait_for_part(output: Path, before: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
-    while count_parts(output) <= before and process.poll() is None:
-        assert time.monotonic() < until, "no part was written in two minutes"
-        time.sleep(0.005)
+    until(lambda: count_parts(output) > before or process.poll() is not None)
 
 
 def count_parts(output: Path) -> int:

@@ -238,24 +238,27 @@ PATHS = [
 ]
 
 
-@pytest.mark.parametrize("arguments", PATHS)
-def test_an_empty_path_is_not_the_current_folder(
-    arguments: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.fixture
+def small_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with an empty picture, an empty video and an empty folder."""
     monkeypatch.chdir(tmp_path)
     Path("a.png").write_bytes(b"")
     Path("a.mp4").write_bytes(b"")
     Path("d").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", PATHS)
+def test_an_empty_path_is_not_the_current_folder(
+    arguments: str, small_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = arguments.split()
     code = main([*words, "--quiet"] if words[-1].endswith("=") else [*words, "", "--quiet"])
     _, err = capsys.readouterr()
     assert code in (2, 3, 5)
     assert err.count("\n") == 1
     assert "''" in err or "empty" in err
-    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.mp4", "d"}
+    assert {path.name for path in small_folder.iterdir()} == {"a.png", "a.mp4", "d"}
 
 
 @pytest.mark.parametrize(
@@ -292,16 +295,10 @@ def test_an_empty_path_is_not_the_current_folder(
         ["doctor", "--model", "NAME"],
     ],
 )
+@pytest.mark.usefixtures("small_folder")
 def test_names_that_no_file_can_have_are_one_line(
-    arguments: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("a.png").write_bytes(b"")
-    Path("a.mp4").write_bytes(b"")
-    Path("d").mkdir()
     code = main([word.replace("NAME", "n" * 300) for word in arguments] + ["--quiet"])
     _, err = capsys.readouterr()
     assert code in (2, 3, 5) or (code == 1 and "cannot write" in err)

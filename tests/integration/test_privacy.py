@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Collection
@@ -29,6 +28,7 @@ from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL
 from mien.core.process import TELEMETRY_SWITCHES
 from mien.data.dataset import save_splits
 from video_maker import even_times, write_video
+from waiting import PATIENCE_S, until
 
 OWN = Path(".cache", "mien")
 """Mien's folder in a home, on Linux."""
@@ -207,16 +207,18 @@ def test_the_service_leaves_nothing(home: Home, picture: Path) -> None:
         request = urllib.request.Request(
             f"{address}/v1/analyze", picture.read_bytes(), {"Content-Type": "image/png"}
         )
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                assert urllib.request.urlopen(request, timeout=30).status == 200
-                break
-            except urllib.error.HTTPError:  # not ready yet
-                time.sleep(0.2)
+        until(lambda: _answers(request))
     finally:
         _interrupt(process)
     nothing_left(home)
+
+
+def _answers(request: urllib.request.Request) -> bool:
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError:  # not ready yet
+        return False
 
 
 @pytest.mark.slow

@@ -292,12 +292,13 @@ def load_manifest(
         raise ModelError(f"{path} is damaged: not JSON in UTF-8 ({error})") from error
     if labels is not None:
         check_list("labels", labels)
-        check_list("labels", labels := tuple(labels), str, "a list of texts")
-    if labels is not None and manifest.labels != labels:
-        raise ModelError(
-            f"{path}: expected the labels {', '.join(labels)} in this order, "
-            f"got {', '.join(manifest.labels):.200}"
-        )
+        labels = tuple(labels)
+        check_list("labels", labels, str, "a list of texts")
+        if manifest.labels != labels:
+            raise ModelError(
+                f"{path}: expected the labels {', '.join(labels)} in this order, "
+                f"got {', '.join(manifest.labels):.200}"
+            )
     if check_file:
         read_model_file(folder / manifest.file.name, manifest.file)
     return manifest

@@ -31,6 +31,7 @@ from mien.core.errors import (
     EXIT_MODEL,
     EXIT_USAGE,
     UsageError,
+    error_reason,
 )
 from mien.service.metrics import METRICS_FOLDER_VARIABLE
 from mien.service.protocols import HttpProtocol, WebSocketProtocol
@@ -69,7 +70,7 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except (OSError, UnicodeError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while ")[0].lower()
+        reason = error_reason(error).partition(" (while ")[0].lower()
         raise UsageError(
             f"cannot listen on {host_and_port(host, port)}: {reason}; choose another --host or "
             "--port (--port 0: any that is free)"

@@ -373,7 +373,7 @@ def write_model(
         else:
             staged.replace(target)
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write {target}: {error_reason(error)}") from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return target
